@@ -379,7 +379,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
         title="publishers' clocks are 12 h slow and 4 min fast; records an hour ahead",
         section="Input",
         meet=scenarios.clock_skew,
-        size=90,
+        size=180,
         change=with_skewed_clocks,
     ),
     Fault(

@@ -39,10 +39,11 @@ class Workload:
         return [*self.history, *(one for group in self.groups.values() for one in group)]
 
 
-def workload(sizes: Mapping[str, int]) -> Workload:
-    """A group of at least so many transactions for every name in `sizes`, of whole cards."""
+def workload(sizes: Mapping[str, int], end_ms: int | None = None) -> Workload:
+    """A group of at least so many transactions for every name in `sizes`, of whole cards, until `end_ms` (now)."""
     count = round(sum(sizes.values()) / (1 - HISTORY_SHARE) * 1.15)
-    end_ms = time.time_ns() // 1_000_000
+    if end_ms is None:
+        end_ms = time.time_ns() // 1_000_000
     rows = [row.transaction for row in simulate(count, seed=SEED, end_ms=end_ms, days=DAYS)]
     from_ms = end_ms - WEEK_MS
     history = [row for row in rows if row.event_time_ms <= from_ms]
