@@ -94,3 +94,10 @@ def installation(target: Place, start: Start, request: pytest.FixtureRequest) ->
         return
     with start() as installed:
         yield installed
+
+
+@pytest.fixture(scope="module")
+def own_installation(start: Start) -> Iterator[Installation]:
+    """This module's own pipeline on every target, with nothing in it."""
+    with start() as installed:
+        yield installed

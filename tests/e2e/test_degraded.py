@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from lambdas.adapters.ssm import KEPT_FOR_S
 from producers.files import read_transactions
 from stream_features.decision import Decision
 from stream_features.transaction import Transaction
-from tests.e2e.conftest import Start
 from tests.e2e.driver import Installation, publish_all, settled, stored_decisions
 from tests.e2e.judge import bits, feature_mismatches, features_of_the_card, score_mismatches
 from tests.e2e.test_first_path import released_artifact
@@ -47,17 +45,11 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def installation(start: Start) -> Iterator[Installation]:
-    """A pipeline of its own on every target: it takes the endpoint down."""
-    with start() as installed:
-        yield installed
-
-
-@pytest.fixture(scope="module")
-def scene(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def scene(own_installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    # it takes the endpoint down, so it has a pipeline to itself
     folder = tmp_path_factory.mktemp("degraded")
     file, policy = folder / "transactions.csv", folder / "policy.json"
-    installation.run("simulate", 2 * PART, "--seed", 23, "--days", 2, "--out", file)
+    own_installation.run("simulate", 2 * PART, "--seed", 23, "--days", 2, "--out", file)
     transactions = [row.transaction for row in read_transactions(file)]
     cut = iso_utc(transactions[PART].event_time_ms)
     document = {
@@ -69,24 +61,24 @@ def scene(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
         "examples": [{"name": "down", "expect": "review", "score": None, "transaction": {"country": "US"}}],
     }
     policy.write_text(json.dumps(document))
-    installation.run("policy", "activate", policy)
+    own_installation.run("policy", "activate", policy)
     time.sleep(KEPT_FOR_S + 1)
-    pipeline = installation.pipeline()
+    pipeline = own_installation.pipeline()
 
     servers = victims.endpoint_servers(pipeline)
     assert servers
     with victims.stopped(servers):
         down_at_ms = time.time_ns() // 1_000_000
-        publish_all(installation, transactions[:PART])
-        status = settled(installation, PART)
+        publish_all(own_installation, transactions[:PART])
+        status = settled(own_installation, PART)
         degraded = stored_decisions(pipeline)
-        explained = installation.run("explain", transactions[0].transaction_id)
+        explained = own_installation.run("explain", transactions[0].transaction_id)
         victims.kill(servers)  # the host starts another one
-    installation.run("publish", file, "--from", cut, "--wait")
+    own_installation.run("publish", file, "--from", cut, "--wait")
     later = {key: one for key, one in stored_decisions(pipeline).items() if key not in degraded}
-    rescored = json.loads(installation.run("rescore", "--json"))
+    rescored = json.loads(own_installation.run("rescore", "--json"))
     return Scene(
-        installation,
+        own_installation,
         folder,
         transactions,
         down_at_ms,
@@ -96,7 +88,7 @@ def scene(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
         later,
         rescored,
         stored_decisions(pipeline),
-        installation.status(),
+        own_installation.status(),
     )
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,6 @@ from producers.file_writer import write_transactions
 from producers.files import read_transactions
 from stream_features.decision import Decision, encode_decision
 from stream_features.transaction import Transaction, encode_transaction
-from tests.e2e.conftest import Start
 from tests.e2e.driver import COMMAND, ROOT, Installation, publish_all, settled, stored_decisions, stored_labels
 
 pytestmark = pytest.mark.e2e
@@ -39,16 +37,10 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def installation(start: Start) -> Iterator[Installation]:
-    """A pipeline of its own on every target: its scene counts everything there is."""
-    with start() as installed:
-        yield installed
-
-
-@pytest.fixture(scope="module")
-def scene(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def scene(own_installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    # its scene counts everything there is, so it has a pipeline to itself
     file = tmp_path_factory.mktemp("look") / "transactions.parquet"
-    installation.run("simulate", COUNT, "--seed", 9, "--days", 4, "--until", "2026-01-05", "--out", file)
+    own_installation.run("simulate", COUNT, "--seed", 9, "--days", 4, "--until", "2026-01-05", "--out", file)
     rows = list(read_transactions(file))
     from_ms = rows[-SERVED].transaction.event_time_ms
     for number in range(COUNT - SERVED, COUNT):
@@ -56,18 +48,18 @@ def scene(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
         one = msgspec.structs.replace(rows[number].transaction, event_time_ms=time_ms)
         rows[number] = rows[number]._replace(transaction=one)
     write_transactions(file, rows)
-    installation.run("bootstrap", file, "--until", iso_utc(from_ms))
-    installation.run("publish", file, "--from", iso_utc(from_ms), "--lockstep", "--wait")
+    own_installation.run("bootstrap", file, "--until", iso_utc(from_ms))
+    own_installation.run("publish", file, "--from", iso_utc(from_ms), "--lockstep", "--wait")
     served = [row.transaction for row in rows[-SERVED:]]
     known = next(one for one in served if one.type == "purchase")
 
     def like(name: str, **changes: Any) -> Transaction:
         return msgspec.structs.replace(known, transaction_id=name, **changes)
 
-    published = installation.status()["published"]
+    published = own_installation.status()["published"]
     newest_ms = served[-1].event_time_ms
     publish_all(
-        installation,
+        own_installation,
         [
             like("newest", event_time_ms=newest_ms + 600_000),
             like("late", event_time_ms=newest_ms - 1_000),
@@ -78,16 +70,16 @@ def scene(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
             like(known.transaction_id, amount_minor=known.amount_minor + 1),
         ],
     )
-    pipeline = installation.pipeline()
+    pipeline = own_installation.pipeline()
     pipeline.client("kinesis").put_record(
         StreamName=pipeline.output("TransactionsStreamName"),
         PartitionKey="c",
         Data=encode_transaction(like("garbage", currency="usd")),
     )
-    settled(installation, published + 7)
+    settled(own_installation, published + 7)
     kinds = {name: name for name in ("newest", "late", "stateless", "refund", "garbage")}
     ids = kinds | {"repeated": known.transaction_id, "served": served[-1].transaction_id}
-    return Scene(installation, stored_decisions(pipeline), ids)
+    return Scene(own_installation, stored_decisions(pipeline), ids)
 
 
 def explained(scene: Scene, kind: str, expect: int = 0) -> dict[str, Any]:

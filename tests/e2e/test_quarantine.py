@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import pytest
 from stream_features.decision import Decision
 from stream_features.label import Label, encode_label
 from stream_features.transaction import Transaction, encode_transaction
-from tests.e2e.conftest import Start
 from tests.e2e.driver import ROOT, Installation, settled, stored_decisions, stored_labels
 
 pytestmark = pytest.mark.e2e
@@ -79,27 +77,21 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def installation(start: Start) -> Iterator[Installation]:
-    """A pipeline of its own on every target: its scene is all that was ever rejected."""
-    with start() as installed:
-        yield installed
-
-
-@pytest.fixture(scope="module")
-def scene(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    pipeline = installation.pipeline()
+def scene(own_installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    # its scene is all that was ever rejected, so it has a pipeline to itself
+    pipeline = own_installation.pipeline()
     kinesis = pipeline.client("kinesis")
 
     def command(*words: str | Path, expect: int = 0) -> Any:
-        return json.loads(installation.run("quarantine", *words, "--json", expect=expect))
+        return json.loads(own_installation.run("quarantine", *words, "--json", expect=expect))
 
     for data in (encode_transaction(a_transaction("good")), *BAD.values()):
         kinesis.put_record(StreamName=pipeline.output("TransactionsStreamName"), PartitionKey="one-card", Data=data)
     broken_label = encode_label(LABEL).replace(b"analyst", b"ann")
     kinesis.put_record(StreamName=pipeline.output("LabelsStreamName"), PartitionKey="good", Data=broken_label)
-    settled(installation, len(BAD) + 1)
+    settled(own_installation, len(BAD) + 1)
     ends_at = time.monotonic() + 60
-    while installation.status()["labels"]["labels_quarantined"] < 1:
+    while own_installation.status()["labels"]["labels_quarantined"] < 1:
         assert time.monotonic() < ends_at, "the label is not in quarantine"
         time.sleep(0.3)
 
@@ -109,7 +101,7 @@ def scene(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
     )
     position = {name: one["position"] for name, (_, one) in zip(BAD, in_order, strict=True)}
     position["label"] = next(one["position"] for one in listed if one["stream"] == "labels")
-    shown = {name: installation.run("quarantine", "show", position[name]) for name in ("typo", "garbage")}
+    shown = {name: own_installation.run("quarantine", "show", position[name]) for name in ("typo", "garbage")}
 
     right = tmp_path_factory.mktemp("quarantine") / "right.json"
     right.write_bytes(encode_transaction(a_transaction("found", 4)) + b"\n")
@@ -122,22 +114,22 @@ def scene(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
     ):
         command("fix", position[words[0]], *words[1:], *why)
     command_line = ["fix", position["left"], "--set", "currency=XXQ", *why]
-    installation.run("quarantine", *command_line, expect=2)
+    own_installation.run("quarantine", *command_line, expect=2)
     fixed = command("list", "--state", "fixed")
 
-    environment = {**os.environ, "FRAUDSTREAM_STATE": str(installation.state_dir)}
+    environment = {**os.environ, "FRAUDSTREAM_STATE": str(own_installation.state_dir)}
     done = subprocess.run(
         [sys.executable, "-c", DIES_AFTER_PUT, position["dies"]], cwd=ROOT, env=environment, timeout=60, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    settled(installation, len(BAD) + 2)  # so that it has arrived, which a replay can find out
+    settled(own_installation, len(BAD) + 2)  # so that it has arrived, which a replay can find out
     first = command("replay", "--field", "currency") + command("replay", position["garbage"], position["label"])
-    after_first = settled(installation, len(BAD) + 4)
+    after_first = settled(own_installation, len(BAD) + 4)
     again = command("replay", position["typo"], position["garbage"], position["dies"], position["label"])
     resumed = command("list")
-    status = settled(installation, len(BAD) + 4)
+    status = settled(own_installation, len(BAD) + 4)
     return Scene(
-        installation,
+        own_installation,
         position,
         listed,
         shown,

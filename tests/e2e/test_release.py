@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from producers.files import read_transactions
 from stream_features.decision import Decision
-from tests.e2e.conftest import Start
 from tests.e2e.driver import Installation, publish_all, settled, stored_decisions
 from tests.e2e.judge import score_mismatches
 from tests.e2e.test_first_path import released_artifact
@@ -17,29 +15,23 @@ from tests.e2e.test_first_path import released_artifact
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def installation(start: Start) -> Iterator[Installation]:
-    """A pipeline of its own on every target: it looks at the policy that a first model brings."""
-    with start() as installed:
-        yield installed
-
-
-def test_another_seed_gives_other_scores_once_it_is_activated(installation: Installation, tmp_path: Path) -> None:
+def test_another_seed_gives_other_scores_once_it_is_activated(own_installation: Installation, tmp_path: Path) -> None:
     """Two models on two histories; each decision equals the model it names."""
     file = tmp_path / "live.csv"
-    installation.run("simulate", 900, "--seed", 31, "--days", 10, "--out", file)
+    # it looks at the policy that a first model brings, so it has a pipeline to itself
+    own_installation.run("simulate", 900, "--seed", 31, "--days", 10, "--out", file)
     rows = [row.transaction for row in read_transactions(file)]
-    pipeline = installation.pipeline()
+    pipeline = own_installation.pipeline()
     scored: list[dict[str, Decision]] = []
     for seed, part in ((41, rows[:450]), (42, rows[450:])):
         history, folder = tmp_path / f"history-{seed}.parquet", tmp_path / str(seed)
-        installation.run("simulate", 8_000, "--seed", seed, "--days", 30, "--out", history)
-        said = installation.run("train", history, "--out", folder, "--activate")
-        artifact = released_artifact(installation, folder)
+        own_installation.run("simulate", 8_000, "--seed", seed, "--days", 30, "--out", history)
+        said = own_installation.run("train", history, "--out", folder, "--activate")
+        artifact = released_artifact(own_installation, folder)
         assert artifact.read_bytes() == (folder / "model.tar.gz").read_bytes()
-        published = installation.status()["published"]
-        publish_all(installation, part)
-        settled(installation, published + len(part))
+        published = own_installation.status()["published"]
+        publish_all(own_installation, part)
+        settled(own_installation, published + len(part))
         ids = {transaction.transaction_id for transaction in part}
         decisions = {i: d for i, d in stored_decisions(pipeline).items() if i in ids}
         assert len(decisions) == len(ids)
