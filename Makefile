@@ -77,8 +77,9 @@ setup-flink: $(if $(FLINK_LACKS),,.venv-flink/.ready) ## the Flink engine, where
 demo: setup ## start the local AWS, train, bootstrap, publish 10,000 transactions, show what happened
 	@.venv/bin/fraudstream demo
 
-test: setup setup-audit setup-localstack setup-flink ## every test; the optional ones skip with their reason
-	@.venv/bin/python -m pytest
+test: WORKERS ?= 2
+test: setup setup-audit setup-localstack setup-flink ## every test, in WORKERS processes; the optional ones skip with their reason
+	@.venv/bin/python -m pytest -n $(WORKERS)
 
 check: setup setup-audit ## ruff, mypy strict, cfn-lint, checkov
 	@.venv/bin/ruff check .
