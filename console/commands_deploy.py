@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +20,41 @@ if TYPE_CHECKING:  # boto3 is loaded by the commands that need it
     from console.deployment.environments import Environment
     from console.deployment.wish import Deployed
 
-F = TypeVar("F", bound=Callable[..., Any])
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Where:
+    """The options of both commands: an environment, an account, and how the command is to behave."""
+
+    target: str
+    environment_name: str
+    profile: str | None
+    region: str | None
+    role_arn: str | None
+    allow_local: bool
+    yes: bool
+    as_json: bool
+
+    def environment(self, parameters: tuple[str, ...] = (), endpoint_parameters: tuple[str, ...] = ()) -> Environment:
+        from console.deployment.build import CHECKOUT
+        from console.deployment.environments import parse_pairs, read_environment
+
+        found = read_environment(CHECKOUT / "samconfig.toml", self.environment_name)
+        return dataclasses.replace(
+            found,
+            role_arn=self.role_arn or found.role_arn,
+            parameters=found.parameters | parse_pairs(parameters, "--parameter"),
+            endpoint_parameters=found.endpoint_parameters | parse_pairs(endpoint_parameters, "--endpoint-parameter"),
+        )
+
+    def account(self, environment: Environment) -> Account:
+        from console.deployment.account import connect
+
+        return connect(self.profile, self.region or environment.region, allow_local=self.allow_local)
+
+    def check_it_can_ask(self) -> None:
+        if not self.yes and not sys.stdin.isatty():
+            raise UsageError("there is no terminal to ask on: add --yes (for deploy, --dry-run asks nothing either)")
+
 
 _SHARED = (
     click.option("--target", type=click.Choice(["aws"]), default="aws", show_default=True, help="Where to."),
@@ -33,10 +68,15 @@ _SHARED = (
 )
 
 
-def _shared_options(command: F) -> F:
-    for option in reversed(_SHARED):
-        command = option(command)
-    return command
+def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of both commands; `command` gets them as one `_Where`, before its own."""
+
+    @functools.wraps(command)
+    def gathered(**options: Any) -> None:
+        shared = {field.name: options.pop(field.name) for field in dataclasses.fields(_Where)}
+        command(_Where(**shared), **options)
+
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_SHARED), gathered)
 
 
 @click.command("deploy")
@@ -60,14 +100,7 @@ def _shared_options(command: F) -> F:
 @click.option("--change-set", default=None, metavar="NAME", help="Execute what a dry run made, exactly that.")
 @exit_codes
 def deploy_command(
-    target: str,
-    environment_name: str,
-    profile: str | None,
-    region: str | None,
-    role_arn: str | None,
-    allow_local: bool,
-    yes: bool,
-    as_json: bool,
+    where: _Where,
     parameters: tuple[str, ...],
     endpoint_parameters: tuple[str, ...],
     model: Path | None,
@@ -100,12 +133,12 @@ def deploy_command(
     if endpoint_only and (without_endpoint or change_set is not None or parameters):
         raise UsageError("--endpoint-only does not go with --parameter, --change-set or --without-endpoint")
     if not dry_run:
-        _can_ask(yes)
+        where.check_it_can_ask()
     from console.deployment.deploying import Deployment
     from console.deployment.wish import Talk, Wish
 
-    environment = _environment(environment_name, role_arn, parameters, endpoint_parameters)
-    account = _account(environment, profile, region, allow_local)
+    environment = where.environment(parameters, endpoint_parameters)
+    account = where.account(environment)
     wish = Wish(
         environment=environment,
         model=model,
@@ -120,9 +153,9 @@ def deploy_command(
         allow_replacement=allow_replacement,
         import_existing=import_existing,
     )
-    talk = Talk(progress=progress, confirm=lambda question: yes or click.confirm(question, err=True))
+    talk = Talk(progress=progress, confirm=lambda question: where.yes or click.confirm(question, err=True))
     deployed = Deployment(account, wish, talk).run()
-    if as_json:
+    if where.as_json:
         click.echo(json.dumps(dataclasses.asdict(deployed) | {"dry_run": dry_run}, sort_keys=True))
         return
     for line in _summary(deployed, environment, dry_run):
@@ -156,17 +189,7 @@ def _summary(deployed: Deployed, environment: Environment, dry_run: bool) -> lis
 @_shared_options
 @click.option("--delete-data", is_flag=True, help="Tables, buckets and logs too. What was decided is gone then.")
 @exit_codes
-def destroy_command(
-    target: str,
-    environment_name: str,
-    profile: str | None,
-    region: str | None,
-    role_arn: str | None,
-    allow_local: bool,
-    yes: bool,
-    as_json: bool,
-    delete_data: bool,
-) -> None:
+def destroy_command(where: _Where, delete_data: bool) -> None:
     r"""Delete a deployment; tables and buckets are kept unless --delete-data says otherwise.
 
     The endpoint goes first, since it costs by the hour. What is kept is named with what it costs; the next deployment
@@ -177,23 +200,23 @@ def destroy_command(
       fraudstream destroy --target aws --env dev
       fraudstream destroy --env dev --delete-data --yes
     """
-    _can_ask(yes)
+    where.check_it_can_ask()
     from console.deployment.destroying import Destruction
     from console.deployment.prices import idle_words
 
-    environment = _environment(environment_name, role_arn, (), ())
-    account = _account(environment, profile, region, allow_local)
+    environment = where.environment()
+    account = where.account(environment)
     destruction = Destruction(account, environment, progress)
     found = destruction.survey()
     for line in found.lines(delete_data=delete_data):
         progress(line)
     if found.is_empty:
         progress(f"nothing of environment {environment.name} is in account {account.account_id}, {account.region}")
-    elif not yes:
+    elif not where.yes:
         _confirm_destruction(environment, account, delete_data and bool(found.keeps))
     left = destruction.carry_out(found, delete_data=delete_data)
     gone = [stack.name for stack in found.stacks]
-    if as_json:
+    if where.as_json:
         kept = [{"kind": each.kind, "name": each.name} for each in left]
         click.echo(
             json.dumps({"deleted_stacks": gone, "left": kept, "tagged": destruction.still_tagged()}, sort_keys=True)
@@ -217,29 +240,3 @@ def _confirm_destruction(environment: Environment, account: Account, data_go: bo
         agreed = typed.strip() == environment.stack
     if not agreed:
         raise PipelineError("not confirmed: nothing was deleted")
-
-
-def _can_ask(yes: bool) -> None:
-    if not yes and not sys.stdin.isatty():
-        raise UsageError("there is no terminal to ask on: add --yes (for deploy, --dry-run asks nothing either)")
-
-
-def _environment(
-    name: str, role_arn: str | None, parameters: tuple[str, ...], endpoint_parameters: tuple[str, ...]
-) -> Environment:
-    from console.deployment.build import CHECKOUT
-    from console.deployment.environments import parse_pairs, read_environment
-
-    found = read_environment(CHECKOUT / "samconfig.toml", name)
-    return dataclasses.replace(
-        found,
-        role_arn=role_arn or found.role_arn,
-        parameters=found.parameters | parse_pairs(parameters, "--parameter"),
-        endpoint_parameters=found.endpoint_parameters | parse_pairs(endpoint_parameters, "--endpoint-parameter"),
-    )
-
-
-def _account(environment: Environment, profile: str | None, region: str | None, allow_local: bool) -> Account:
-    from console.deployment.account import connect
-
-    return connect(profile, region or environment.region, allow_local=allow_local)
