@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 
 from console.demo import lake_answer, outcomes_in_table
 from console.options import iso_utc
+from console.running import Pipeline
 from lambdas.adapters.ssm import KEPT_FOR_S
 from producers.files import read_transactions
 from stream_features.decision import Decision
@@ -24,6 +26,7 @@ from tests.faults import victims
 pytestmark = pytest.mark.e2e
 
 PART = 60
+MOST_DOWN_MS = 180_000
 PATIENCE_MS = 8_000  # more than the first invocation's two tries take, 3 s each
 
 
@@ -74,6 +77,9 @@ def scene(own_installation: Installation, tmp_path_factory: pytest.TempPathFacto
         degraded = stored_decisions(pipeline)
         explained = own_installation.run("explain", transactions[0].transaction_id)
         victims.kill(servers)  # the host starts another one
+    while not _answers(pipeline):  # until then whatever comes is degraded at once
+        assert time.time_ns() // 1_000_000 - down_at_ms < MOST_DOWN_MS, "the endpoint did not come back"
+        time.sleep(0.1)
     own_installation.run("publish", file, "--from", cut, "--wait")
     later = {key: one for key, one in stored_decisions(pipeline).items() if key not in degraded}
     rescored = json.loads(own_installation.run("rescore", "--json"))
@@ -90,6 +96,18 @@ def scene(own_installation: Installation, tmp_path_factory: pytest.TempPathFacto
         stored_decisions(pipeline),
         own_installation.status(),
     )
+
+
+def _answers(pipeline: Pipeline) -> bool:
+    """Whether there is an inference server again: it refuses an empty body, with a reason."""
+    runtime = pipeline.client("sagemaker-runtime")
+    try:
+        runtime.invoke_endpoint(EndpointName=pipeline.output("EndpointName"), ContentType="text/plain", Body=b"")
+    except ClientError as error:
+        return bool(error.response.get("OriginalStatusCode") in (400, 415))
+    except BotoCoreError:  # no answer yet
+        return False
+    raise AssertionError("an empty body was scored")
 
 
 def test_decisions_are_degraded_after_the_policys_patience_and_none_before(scene: Scene) -> None:
