@@ -5,10 +5,11 @@ Between the operators elements are pickled. Records for the `features` stream ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from stream_features import names
 from stream_features.feature_record import DuplicateRecord, FeaturesRecord, RejectedMark, encode_feature_record
 from stream_features.flink_job.aws_calls import call
 from stream_features.flink_job.card_stage import DuplicateOut, MerchantInput
@@ -35,6 +36,15 @@ def card_key(item: CardInput | RejectedMark) -> str:
 
 def merchant_key(item: MerchantInput | DuplicateOut | LabelInput | RejectedMark) -> str:
     return NO_KEY if isinstance(item, RejectedMark) else item.merchant_id
+
+
+def entities(items: Iterable[CardInput | LabelInput | RejectedMark], *, merchants: bool) -> Iterator[str]:
+    """The keys of `entity_state` that may be asked for on behalf of `items`; those of merchants only if asked for."""
+    for item in items:
+        if isinstance(item, CardInput):
+            yield names.card_key(item.card_id)
+        if merchants and not isinstance(item, RejectedMark):
+            yield names.merchant_key(item.merchant_id)
 
 
 def the_one(item: object) -> str:

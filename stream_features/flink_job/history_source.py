@@ -14,10 +14,12 @@ from stream_features.aws_answers import HalfAnswer, whole
 from stream_features.errors import PortFailure
 from stream_features.flink_job.aws_calls import FAILURES
 from stream_features.flink_job.keyed_state import KeyedState
+from stream_features.flink_job.read_ahead import ReadAhead
 from stream_features.names import card_key, merchant_effect_key, merchant_key
 
 TRIES: Final = 5
 FIRST_PAUSE_S: Final = 0.1
+ENTITY: Final = "entity"  # the key of `entity_state`
 
 
 class StoredHistory(NamedTuple):
@@ -53,6 +55,7 @@ class DynamoHistory:
         dynamodb: boto3 client.
         entity_state_table: its name.
         effects_table: its name.
+        ahead: what may have read `entity_state` already; None for nothing.
         pause: waits that many seconds.
     """
 
@@ -61,11 +64,13 @@ class DynamoHistory:
         dynamodb: Any,
         entity_state_table: str,
         effects_table: str,
+        ahead: ReadAhead | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._dynamodb = dynamodb
         self._entity_state_table = entity_state_table
         self._effects_table = effects_table
+        self._ahead = ahead
         self._pause = pause
 
     def card(self, card_id: str) -> StoredHistory | None:
@@ -80,7 +85,8 @@ class DynamoHistory:
         return None if item is None else (int(item["revision"]["N"]), item["document"]["S"].encode())
 
     def _entity(self, key: str) -> StoredHistory | None:
-        item = self._get(self._entity_state_table, {"entity": {"S": key}})
+        found = None if self._ahead is None else self._ahead.take(key)
+        item = self._get(self._entity_state_table, {ENTITY: {"S": key}}) if found is None else found.item
         if item is None:
             return None
         complete_from = item.get("complete_from")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -14,10 +15,11 @@ from stream_features.feature_sets import feature_set
 from stream_features.flink_job.aws_calls import client
 from stream_features.flink_job.card_stage import CardStage, DuplicateOut, MerchantInput
 from stream_features.flink_job.elements import LABEL_DONE, Outgoing, outgoing, outgoing_mark
-from stream_features.flink_job.history_source import DynamoHistory, HistorySource, StoredHistory
+from stream_features.flink_job.history_source import ENTITY, DynamoHistory, HistorySource, StoredHistory
 from stream_features.flink_job.intake import CardInput, LabelInput
 from stream_features.flink_job.merchant_stage import MerchantStage, duplicate_record
 from stream_features.flink_job.properties import JobProperties
+from stream_features.flink_job.read_ahead import ReadAhead
 
 CARD_STATE: Final = "card-v1"
 SEEN_IDS: Final = "seen-ids-v1"
@@ -25,6 +27,10 @@ MERCHANT_STATE: Final = "merchant-v1"
 APPLIED_LABELS: Final = "applied-labels-v1"
 
 _SIGN: Final = 1 << 63
+
+# In thread mode the operators of a process share its interpreter, and so this.
+_ahead: Final[dict[str, ReadAhead]] = {}
+_making_ahead: Final = threading.Lock()
 
 
 class CardOperator(KeyedProcessFunction):
@@ -159,10 +165,23 @@ class CountedHistory:
 
 def history_of(properties: JobProperties, reads: Any) -> HistorySource | None:
     """Where keys seen for the first time may have a past; None where no table is named."""
-    if not properties.entity_state_table:
+    table = properties.entity_state_table
+    if not table:
         return None
     dynamodb = client("dynamodb", region=properties.transactions.region)
-    return CountedHistory(DynamoHistory(dynamodb, properties.entity_state_table, properties.effects_table), reads)
+    history = DynamoHistory(dynamodb, table, properties.effects_table, read_ahead_of(properties))
+    return CountedHistory(history, reads)
+
+
+def read_ahead_of(properties: JobProperties) -> ReadAhead | None:
+    """What reads histories ahead for all operators; None where they do not share an interpreter, or need no history."""
+    table = properties.entity_state_table
+    if not table or properties.execution_mode != "thread":
+        return None
+    with _making_ahead:
+        if table not in _ahead:
+            _ahead[table] = ReadAhead(client("dynamodb", region=properties.transactions.region), table, ENTITY)
+        return _ahead[table]
 
 
 def value_state(runtime_context: RuntimeContext, name: str, ttl: StateTtlConfig | None = None) -> Any:

@@ -11,11 +11,12 @@ from pyflink.common import Types
 from pyflink.datastream import KeyedCoProcessFunction, KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ListStateDescriptor
 
+from stream_features.feature_sets import feature_set
 from stream_features.flink_job.aws_calls import client, wall_clock_ms
-from stream_features.flink_job.elements import LABEL_DONE, Intake, Lake, Outgoing
+from stream_features.flink_job.elements import LABEL_DONE, Intake, Lake, Outgoing, entities
 from stream_features.flink_job.failpoints import AFTER_PUT, AFTER_READ, failpoints
 from stream_features.flink_job.intake import take_in_entity_event, take_in_transaction
-from stream_features.flink_job.operators import Level, value_state
+from stream_features.flink_job.operators import Level, read_ahead_of, value_state
 from stream_features.flink_job.polling_reader import PollingReader, monotonic_ms
 from stream_features.flink_job.polling_writer import MOST_RECORDS, Entry, PollingWriter
 from stream_features.flink_job.progress import LABELLED, WRITTEN, ProgressFiles
@@ -58,6 +59,8 @@ class ReaderOperator(KeyedProcessFunction):
             Lake(client("s3", region=stream.region), self._properties.lake_bucket),
             wall_clock_ms,
         )
+        self._ahead = read_ahead_of(self._properties)
+        self._asks_merchants = feature_set(self._properties.feature_set).merchant_layout is not None
         self._progress = ProgressFiles(self._properties.progress_dir)
         self._reach = failpoints(self._properties.failpoint_file)
         self._metrics = runtime_context.get_metrics_group()
@@ -84,6 +87,8 @@ class ReaderOperator(KeyedProcessFunction):
         self._rejected.inc(self._intake.rejected - rejected_before)
         if elements:
             self._reach(AFTER_READ)
+            if self._ahead is not None:
+                self._ahead.announce(entities(elements, merchants=self._asks_merchants))
         self._positions.update(reader.snapshot())
         self._progress.read(self._stream.name, reader.taken, reader.positions, reader.millis_behind)
         self._show_levels()
