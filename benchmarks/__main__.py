@@ -1,6 +1,6 @@
 """`python -m benchmarks [PART ...]`: measure, print one report, keep it.
 
-python -m benchmarks                             # every part: what `make bench` runs, about five minutes
+python -m benchmarks                             # every part: what `make bench` runs, about nine minutes
 python -m benchmarks end_to_end --seconds 10
 python -m benchmarks kernel commit --write       # also updates the figures of benchmarks/README.md
 """
