@@ -23,8 +23,8 @@ from lambdas.adapters.dynamodb import DynamoLedger
 from lambdas.adapters.items import state_item
 from lambdas.budget import Budget
 from lambdas.commit import Chain, Committer, Link
-from lambdas.ports import PutDecision, PutState, StoredDecision
 from lambdas.wiring import SystemClock, jitter
+from lambdas.writes import PutDecision, PutState, StoredDecision
 from stream_features.decision import Decision, StreamPosition
 from stream_features.feature_sets import feature_set
 from tests.contract.harness import create_table

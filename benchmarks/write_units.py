@@ -15,8 +15,9 @@ from lambdas.batch import Arrival
 from lambdas.cards import decided
 from lambdas.judging import Judge
 from lambdas.policy import Policy
-from lambdas.ports import Prediction, PutDecision, PutState
+from lambdas.ports import Prediction
 from lambdas.records import UserRecord
+from lambdas.writes import PutDecision, PutState
 from stream_features.card_state import CardState
 from stream_features.codec import pack
 from stream_features.decision import StreamPosition

@@ -14,9 +14,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from console.running import Pipeline
 from console.tables import Tables
 from lambdas.effects import duplicate_effect, quarantined_effect
-from lambdas.ports import StoredDecision
 from lambdas.records import UserRecord
 from lambdas.repeats import claim_effect
+from lambdas.writes import StoredDecision
 from local.firehose.stream_reader import ShardReader, arrival_ms, list_shard_ids
 from local.mappings.positions import ShardPosition
 from stream_features.aggregation import user_payloads

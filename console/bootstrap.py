@@ -25,8 +25,8 @@ from console.running import Pipeline
 from console.tables import tables_of
 from lambdas.cards import DAY_S
 from lambdas.commit import Chain, Conflict, Link
-from lambdas.ports import PutLabel, PutState, StoredLabel, StoredState
 from lambdas.wiring import SystemClock
+from lambdas.writes import PutLabel, PutState, StoredLabel, StoredState
 from producers.labels import DEFAULT_LABEL_DELAY_MS, LabelPublisher
 from stream_features.card_state import CardState
 from stream_features.codec import pack, unpack

@@ -26,7 +26,7 @@ from lambdas.cards import expiry_s
 from lambdas.commit import Chain, Conflict, Link
 from lambdas.label_records import Derived, label_events
 from lambdas.merchants import decided_event
-from lambdas.ports import PutEffect, PutState, StoredState
+from lambdas.writes import PutEffect, PutState, StoredState
 from local.flink.properties import STATE_DAYS
 from stream_features.card_event import CardEvent, card_event
 from stream_features.card_state import CardLayout, CardState

@@ -13,7 +13,7 @@ from console.explain import stored_decision
 from console.options import iso_utc
 from console.running import Pipeline
 from console.tables import tables_of
-from lambdas.ports import StoredLabel
+from lambdas.writes import StoredLabel
 from producers.labels import LabelPublisher
 from stream_features.decision import Decision
 from stream_features.label import Label, LabelSource

@@ -23,7 +23,7 @@ from lambdas.adapters.sagemaker import SageMakerScorer
 from lambdas.adapters.streams import KinesisDecisionPublisher, KinesisEntityEventPublisher, SnsAlerts
 from lambdas.budget import Budget
 from lambdas.commit import Committer
-from lambdas.ports import RescorePorts
+from lambdas.port_sets import RescorePorts
 from lambdas.wiring import SystemClock, jitter
 from local.run import client
 from stream_features.errors import PortFailure

@@ -19,7 +19,8 @@ from console.corrections import Kind, corrected, parsed
 from console.quarantine import Entry, Fix, Mark, fix_key
 from lambdas.adapters.calls import Caller
 from lambdas.commit import Chain, Committer, Conflict, Link
-from lambdas.ports import Clock, DecisionStore, PutRevisedEffect
+from lambdas.ports import Clock, DecisionStore
+from lambdas.writes import PutRevisedEffect
 from stream_features.decision import StreamPosition, decode_decision
 from stream_features.errors import ContractMismatch, MalformedRecord, PipelineError, UsageError
 from stream_features.label import Label

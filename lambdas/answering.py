@@ -14,10 +14,11 @@ from msgspec import Struct
 
 from lambdas.batch import BatchOutcome
 from lambdas.budget import Budget, OutOfTime
-from lambdas.ports import RequestPorts, StoredDecision
+from lambdas.port_sets import RequestPorts
 from lambdas.records import UserRecord
 from lambdas.repeats import recorded_effect
 from lambdas.scoring import ScoredBatch, ScoringService
+from lambdas.writes import StoredDecision
 from stream_features.decision import API_SHARD, StreamPosition
 from stream_features.errors import ContractMismatch, PortFailure
 from stream_features.names import TRANSACTIONS_STREAM

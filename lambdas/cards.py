@@ -10,7 +10,8 @@ from msgspec import Struct
 from lambdas.batch import Arrival
 from lambdas.commit import MAX_CARD_DECISIONS, Link
 from lambdas.judging import Judge, listed_of
-from lambdas.ports import Prediction, PutDecision, PutState, StoredDecision, StoredState, Write
+from lambdas.ports import Prediction
+from lambdas.writes import PutDecision, PutState, StoredDecision, StoredState, Write
 from stream_features.card_state import CardState
 from stream_features.codec import pack, unpack
 from stream_features.decision import Decision, Engine

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from lambdas.budget import Budget
-from lambdas.ports import Clock, ConditionFailed, Ledger, PutDecision, Write
+from lambdas.ports import Clock, ConditionFailed, Ledger
+from lambdas.writes import PutDecision, Write
 from stream_features.errors import PipelineError, PortFailure
 
 MAX_ITEMS: Final = 100  # of one TransactWriteItems

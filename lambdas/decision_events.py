@@ -14,8 +14,10 @@ from lambdas.batch import Batch, BatchOutcome
 from lambdas.budget import Budget
 from lambdas.cards import expiry_s
 from lambdas.commit import Chain, Committer, Conflict, Link
-from lambdas.ports import EventPorts, NotPublished, PutEffect
+from lambdas.port_sets import EventPorts
+from lambdas.ports import NotPublished
 from lambdas.records import UserRecord, arrival_order
+from lambdas.writes import PutEffect
 from stream_features.decision import Decision, decode_decision
 from stream_features.decision_event import decision_event
 from stream_features.errors import ContractMismatch, PortFailure

@@ -9,8 +9,9 @@ from lambdas.batch import Batch
 from lambdas.budget import Budget
 from lambdas.cards import expiry_s
 from lambdas.commit import Chain, Committer, Conflict, Link
-from lambdas.ports import Clock, Ledger, PutEffect, Quarantine
+from lambdas.ports import Clock, Ledger, Quarantine
 from lambdas.records import UserRecord
+from lambdas.writes import PutEffect
 from stream_features.decision import StreamPosition
 from stream_features.errors import MalformedRecord, PortFailure
 from stream_features.feature_record import RejectedMark

@@ -13,11 +13,13 @@ from lambdas.failpoints import Reach
 from lambdas.intake import FeaturesIntake, TransactionIntake
 from lambdas.label_completion import LabelCompletion, Whose
 from lambdas.merchants import decided_event
-from lambdas.ports import EntityEventPublisher, FeaturesPorts, ScoringPorts, StoredDecision, TransactionPorts
+from lambdas.port_sets import FeaturesPorts, ScoringPorts, TransactionPorts
+from lambdas.ports import EntityEventPublisher
 from lambdas.repeats import RecordRepeats, Repeats, RequestRepeats
 from lambdas.scoring import ScoringService
 from lambdas.settlement import Settlement
 from lambdas.windows import RecordWindows, TableWindows, Windows
+from lambdas.writes import StoredDecision
 from stream_features.decision import Engine
 from stream_features.feature_sets import FeatureSet
 

@@ -18,8 +18,10 @@ from lambdas.effects import OnceOnly, Rejection
 from lambdas.failpoints import AFTER_COMMIT, AFTER_PUBLISH, BEFORE_COMMIT, Reach
 from lambdas.label_completion import LabelCompletion, Whose
 from lambdas.merchants import Arrived, Kept, effect_of, merchant_links, not_applied
-from lambdas.ports import EntityPorts, NotPublished, StoredEffect, StoredState
+from lambdas.port_sets import EntityPorts
+from lambdas.ports import NotPublished
 from lambdas.records import UserRecord, arrival_order
+from lambdas.writes import StoredEffect, StoredState
 from stream_features.entity_event import decode_entity_event
 from stream_features.errors import ContractMismatch, MalformedRecord, PortFailure, StateCorrupt
 from stream_features.feature_sets import FeatureSet

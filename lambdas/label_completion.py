@@ -8,7 +8,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from lambdas.budget import Budget
-from lambdas.ports import LabelPublisher, LabelStore, StoredLabel
+from lambdas.ports import LabelPublisher, LabelStore
+from lambdas.writes import StoredLabel
 from stream_features.label import Label
 
 

@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from lambdas.ports import StoredDecision, StoredLabel
 from lambdas.records import UserRecord
+from lambdas.writes import StoredDecision, StoredLabel
 from stream_features.entity_event import EntityEvent, FraudEntry
 from stream_features.errors import ContractMismatch, MalformedRecord
 from stream_features.label import Label

@@ -20,8 +20,10 @@ from lambdas.commit import Chain, Committer, Conflict, Link
 from lambdas.effects import OnceOnly, Rejection
 from lambdas.failpoints import AFTER_COMMIT, AFTER_PUBLISH, BEFORE_COMMIT, Reach
 from lambdas.label_records import Derived, Reported, derive, label_events
-from lambdas.ports import LabelPorts, NotPublished, PutLabel, StoredDecision, StoredLabel
+from lambdas.port_sets import LabelPorts
+from lambdas.ports import NotPublished
 from lambdas.records import UserRecord, arrival_order
+from lambdas.writes import PutLabel, StoredDecision, StoredLabel
 from stream_features.errors import ContractMismatch, MalformedRecord, PortFailure
 from stream_features.label import parse_label
 

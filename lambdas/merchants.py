@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from lambdas.cards import expiry_s
 from lambdas.commit import MAX_ENTITY_EFFECTS, Link
-from lambdas.ports import PutEffect, PutRevisedEffect, PutState, StoredEffect, StoredState, Write
 from lambdas.records import UserRecord
+from lambdas.writes import PutEffect, PutRevisedEffect, PutState, StoredEffect, StoredState, Write
 from stream_features.currency import base_amount
 from stream_features.decision import Decision
 from stream_features.entity_event import EntityEvent, FraudEntry

@@ -18,8 +18,9 @@ from lambdas.budget import Budget
 from lambdas.cards import expiry_s
 from lambdas.commit import Chain, Committer, Conflict, Link
 from lambdas.effects import OnceOnly, Rejection, position_text
-from lambdas.ports import Ledger, PutEffect, StoredDecision
+from lambdas.ports import Ledger
 from lambdas.records import UserRecord
+from lambdas.writes import PutEffect, StoredDecision
 from stream_features.decision import StreamPosition
 from stream_features.errors import MalformedRecord, PortFailure
 

@@ -19,16 +19,9 @@ import msgspec
 
 from lambdas.commit import Chain, Committer, Conflict, Link
 from lambdas.judging import Judge, entries_asked, listed_of
-from lambdas.ports import (
-    DecisionSettled,
-    Prediction,
-    PutRevisedEffect,
-    ReplaceDecision,
-    RescorePorts,
-    RowRefused,
-    StoredDecision,
-    ToRescore,
-)
+from lambdas.port_sets import RescorePorts
+from lambdas.ports import Prediction, RowRefused, ToRescore
+from lambdas.writes import DecisionSettled, PutRevisedEffect, ReplaceDecision, StoredDecision
 from stream_features.decision import Decision, Verdict, decode_decision
 from stream_features.errors import ContractMismatch, PipelineError
 from stream_features.feature_sets import FeatureSet

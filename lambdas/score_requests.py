@@ -19,7 +19,9 @@ import msgspec
 
 from lambdas.answering import Answering, Request, UnderWay
 from lambdas.budget import Budget, OutOfTime
-from lambdas.ports import NotPublished, RequestPorts, StoredDecision
+from lambdas.port_sets import RequestPorts
+from lambdas.ports import NotPublished
+from lambdas.writes import StoredDecision
 from stream_features.contract import WHOLE_RECORD, identifier
 from stream_features.errors import MalformedRecord, PipelineError, PortFailure
 from stream_features.transaction import parse_transaction, payload_sha256

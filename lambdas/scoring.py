@@ -22,10 +22,12 @@ from typing import NamedTuple, Protocol
 from lambdas.batch import Arrival, Batch, BatchOutcome
 from lambdas.budget import Budget
 from lambdas.failpoints import AFTER_PUBLISH, Reach
-from lambdas.ports import NotPublished, ScoringPorts, StoredDecision
+from lambdas.port_sets import ScoringPorts
+from lambdas.ports import NotPublished
 from lambdas.records import UserRecord, arrival_order
 from lambdas.repeats import Repeats
 from lambdas.settlement import Settlement
+from lambdas.writes import StoredDecision
 from stream_features.errors import PortFailure
 
 

@@ -12,8 +12,10 @@ from lambdas.commit import Chain, Committer, Conflict
 from lambdas.failpoints import AFTER_COMMIT, BEFORE_COMMIT, Reach
 from lambdas.judging import Judge, entries_asked
 from lambdas.outage import PatientScorer
-from lambdas.ports import Prediction, RowRefused, ScoringPorts, StoredDecision
+from lambdas.port_sets import ScoringPorts
+from lambdas.ports import Prediction, RowRefused
 from lambdas.windows import Windows
+from lambdas.writes import StoredDecision
 from stream_features.decision import Engine
 from stream_features.errors import ContractMismatch, PortFailure
 from stream_features.feature_sets import FeatureSet

@@ -11,7 +11,8 @@ from lambdas.budget import Budget
 from lambdas.cards import CardWork, observe_card
 from lambdas.commit import MAX_CARD_DECISIONS
 from lambdas.merchants import stored_merchant
-from lambdas.ports import EntityStore, StoredState
+from lambdas.ports import EntityStore
+from lambdas.writes import StoredState
 from stream_features.errors import ContractMismatch, StateCorrupt
 from stream_features.feature_record import values_of
 from stream_features.feature_sets import FeatureSet

@@ -41,7 +41,7 @@ from lambdas.failpoints import Reach, failpoints
 from lambdas.judging import Judge
 from lambdas.labels import LabelService
 from lambdas.merchants import Kept
-from lambdas.ports import EntityPorts, EventPorts, FeaturesPorts, LabelPorts, RequestPorts, TransactionPorts
+from lambdas.port_sets import EntityPorts, EventPorts, FeaturesPorts, LabelPorts, RequestPorts, TransactionPorts
 from lambdas.score_requests import ScoreApi
 from lambdas.scoring import ScoringService
 from lambdas.settings import (

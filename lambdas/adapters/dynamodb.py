@@ -22,10 +22,9 @@ from lambdas.adapters.items import (
     stored_label,
     stored_state,
 )
-from lambdas.ports import (
-    ConditionFailed,
+from lambdas.ports import ConditionFailed, ListedEntity, ToRescore
+from lambdas.writes import (
     DecisionSettled,
-    ListedEntity,
     PutDecision,
     PutLabel,
     PutRevisedEffect,
@@ -34,7 +33,6 @@ from lambdas.ports import (
     StoredEffect,
     StoredLabel,
     StoredState,
-    ToRescore,
     Write,
 )
 from stream_features.aws_answers import whole

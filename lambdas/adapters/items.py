@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from lambdas.ports import (
+from lambdas.writes import (
     DecisionSettled,
     PutDecision,
     PutEffect,

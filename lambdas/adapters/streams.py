@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from lambdas.adapters.calls import Caller, in_chunks
-from lambdas.ports import NotPublished, StoredDecision
+from lambdas.ports import NotPublished
+from lambdas.writes import StoredDecision
 from stream_features.aws_answers import whole
 from stream_features.decision_event import DecisionEvent, decision_event, encode_decision_event
 from stream_features.entity_event import EntityEvent, encode_entity_event

@@ -11,7 +11,7 @@ import pytest
 from lambdas.adapters.calls import client_config
 from lambdas.adapters.dynamodb import DynamoDecisionStore
 from lambdas.policy import Policy, Rule, encode_policy
-from lambdas.ports import DecisionSettled, PutDecision, PutEffect
+from lambdas.writes import DecisionSettled, PutDecision, PutEffect
 from stream_features.errors import ContractMismatch, PortFailure
 from tests.contract.harness import Aws
 from tests.contract.local_aws import client, free_port

@@ -10,7 +10,7 @@ from lambdas.commit import Committer
 from lambdas.entities import EntityUpdateService
 from lambdas.labels import LabelService
 from lambdas.merchants import Kept
-from lambdas.ports import EntityPorts, LabelPorts
+from lambdas.port_sets import EntityPorts, LabelPorts
 from lambdas.records import UserRecord
 from stream_features.entity_event import EntityEvent
 from stream_features.feature_sets import feature_set

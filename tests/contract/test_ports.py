@@ -8,10 +8,9 @@ import uuid
 import pytest
 
 from lambdas.policy import Policy
-from lambdas.ports import (
-    ConditionFailed,
+from lambdas.ports import ConditionFailed, ListedEntity, ToRescore
+from lambdas.writes import (
     DecisionSettled,
-    ListedEntity,
     PutDecision,
     PutEffect,
     PutLabel,
@@ -22,7 +21,6 @@ from lambdas.ports import (
     StoredEffect,
     StoredLabel,
     StoredState,
-    ToRescore,
     Write,
 )
 from stream_features.decision import Decision, Reason, StreamPosition

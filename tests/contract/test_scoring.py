@@ -9,7 +9,7 @@ import pytest
 
 from lambdas.answering import DecidesItself
 from lambdas.policy import Policy
-from lambdas.ports import FeaturesPorts, RequestPorts, TransactionPorts
+from lambdas.port_sets import FeaturesPorts, RequestPorts, TransactionPorts
 from lambdas.score_requests import ScoreApi
 from lambdas.scoring import ScoringService
 from stream_features.codec import unpack

@@ -19,7 +19,7 @@ from console.quarantine import rejected_records
 from console.running import Pipeline
 from lambdas.adapters.items import stored_label
 from lambdas.adapters.ssm import KEPT_FOR_S
-from lambdas.ports import StoredLabel
+from lambdas.writes import StoredLabel
 from local.capabilities import Capability, Place, why_not
 from local.run import load_run
 from producers.publisher import TransactionPublisher

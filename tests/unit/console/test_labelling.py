@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from console.labelling import Reported, await_report, label_of_decision
-from lambdas.ports import StoredLabel
+from lambdas.writes import StoredLabel
 from stream_features.decision import Decision
 from stream_features.label import Label, check_label
 from stream_features.label_history import LabelReport

@@ -29,9 +29,9 @@ from lambdas.adapters.items import label_item
 from lambdas.budget import Budget
 from lambdas.commit import Committer
 from lambdas.effects import duplicate_effect, quarantined_effect
-from lambdas.ports import PutLabel, StoredDecision, StoredLabel, StoredState
 from lambdas.records import UserRecord
 from lambdas.repeats import claim_effect
+from lambdas.writes import PutLabel, StoredDecision, StoredLabel, StoredState
 from local.flink.layout import FlinkFolder
 from local.run import RunState
 from stream_features.card_event import card_event

@@ -18,32 +18,33 @@ from lambdas.commit import Committer
 from lambdas.engines import Scoring
 from lambdas.failpoints import Reach
 from lambdas.policy import Policy
+from lambdas.port_sets import FeaturesPorts, TransactionPorts
 from lambdas.ports import (
     Clock,
     ConditionFailed,
-    DecisionSettled,
-    FeaturesPorts,
     Ledger,
     ListedEntity,
     Pointer,
     Prediction,
+    RowRefused,
+    Scorer,
+    ScorerDown,
+    ToRescore,
+)
+from lambdas.scoring import ScoringService
+from lambdas.writes import (
+    DecisionSettled,
     PutDecision,
     PutEffect,
     PutLabel,
     PutState,
     ReplaceDecision,
-    RowRefused,
-    Scorer,
-    ScorerDown,
     StoredDecision,
     StoredEffect,
     StoredLabel,
     StoredState,
-    ToRescore,
-    TransactionPorts,
     Write,
 )
-from lambdas.scoring import ScoringService
 from stream_features.decision import Reason
 from stream_features.decision_event import DecisionEvent
 from stream_features.entity_event import EntityEvent

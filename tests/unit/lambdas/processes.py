@@ -9,7 +9,8 @@ from lambdas.entities import EntityUpdateService
 from lambdas.failpoints import Reach
 from lambdas.labels import LabelService
 from lambdas.merchants import Kept
-from lambdas.ports import EntityPorts, EventPorts, LabelPorts, Ledger
+from lambdas.port_sets import EntityPorts, EventPorts, LabelPorts
+from lambdas.ports import Ledger
 from stream_features.feature_sets import FeatureSet, feature_set
 from tests.unit.lambdas.fakes import (
     TTL_DAYS,

@@ -9,7 +9,8 @@ from typing import Any
 from lambdas.answering import DecidesItself, WaitsForDecision
 from lambdas.batch import BatchOutcome
 from lambdas.budget import Budget
-from lambdas.ports import Ledger, RequestPorts, Scorer
+from lambdas.port_sets import RequestPorts
+from lambdas.ports import Ledger, Scorer
 from lambdas.score_requests import DECISION_RESOURCE, DECISIONS_PATH, Handled, ScoreApi
 from stream_features.decision import Engine
 from stream_features.feature_sets import feature_set

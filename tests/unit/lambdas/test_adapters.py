@@ -16,7 +16,8 @@ from lambdas.adapters.dynamodb import DynamoDecisionStore, DynamoLedger, DynamoR
 from lambdas.adapters.sagemaker import ROWS_PER_REQUEST, SageMakerScorer
 from lambdas.adapters.streams import KinesisDecisionPublisher, SnsAlerts
 from lambdas.budget import Budget, OutOfTime
-from lambdas.ports import ConditionFailed, NotPublished, PutEffect, RowRefused, ScorerDown, StoredDecision, ToRescore
+from lambdas.ports import ConditionFailed, NotPublished, RowRefused, ScorerDown, ToRescore
+from lambdas.writes import PutEffect, StoredDecision
 from stream_features.decision import Reason, decode_decision
 from stream_features.errors import ContractMismatch, PortFailure
 from stream_features.feature_sets import feature_set

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lambdas.budget import Budget
 from lambdas.commit import MAX_BYTES, MAX_WRITES, TRIES, Chain, Committer, Conflict, Link, packs
-from lambdas.ports import ConditionFailed, PutEffect, PutState, Write
+from lambdas.ports import ConditionFailed
+from lambdas.writes import PutEffect, PutState, Write
 from stream_features.errors import PortFailure
 from tests.unit.lambdas.fakes import FakeClock, FakeLedger, Fault, World
 

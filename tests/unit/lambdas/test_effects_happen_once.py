@@ -9,9 +9,9 @@ from typing import Literal
 
 import pytest
 
-from lambdas.ports import PutState, Write
 from lambdas.records import UserRecord
 from lambdas.scoring import ScoringService
+from lambdas.writes import PutState, Write
 from stream_features.entity_event import encode_entity_event
 from tests.unit.lambdas.deliveries import a_record, a_transaction, run_to_the_end
 from tests.unit.lambdas.fakes import NOW_MS, Crash, FakeLedger, Fault, World, service_on

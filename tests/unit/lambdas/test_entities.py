@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from lambdas.commit import MAX_ENTITY_EFFECTS
 from lambdas.merchants import effect_of, stored_merchant
-from lambdas.ports import ConditionFailed, NotPublished, PutState, StoredLabel, StoredState, Write
+from lambdas.ports import ConditionFailed, NotPublished
 from lambdas.records import UserRecord
+from lambdas.writes import PutState, StoredLabel, StoredState, Write
 from stream_features.entity_event import EntityEvent, FraudEntry
 from stream_features.feature_sets import FeatureSet, feature_set
 from stream_features.label import Label

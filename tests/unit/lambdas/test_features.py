@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from lambdas.batch import BatchOutcome
-from lambdas.ports import NotPublished, PutDecision, StoredDecision, StoredLabel, Write
+from lambdas.ports import NotPublished
 from lambdas.records import UserRecord
+from lambdas.writes import PutDecision, StoredDecision, StoredLabel, Write
 from stream_features.decision import Decision, decode_decision
 from stream_features.feature_record import (
     DuplicateRecord,

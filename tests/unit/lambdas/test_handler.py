@@ -18,9 +18,9 @@ import pytest
 from aws_kinesis_agg.aggregator import RecordAggregator
 
 from lambdas import publish_events, record_labels, score_api, score_features, score_transactions, update_entities
-from lambdas.ports import StoredState
 from lambdas.records import arrival_order, user_records
 from lambdas.scoring import ScoringService
+from lambdas.writes import StoredState
 from stream_features.decision import decode_decision
 from stream_features.entity_event import EntityEvent, encode_entity_event
 from stream_features.label import Label, encode_label

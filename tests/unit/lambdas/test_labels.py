@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from lambdas.label_records import MOST_REPORTS
-from lambdas.ports import ConditionFailed, NotPublished, PutLabel, StoredLabel, Write
+from lambdas.ports import ConditionFailed, NotPublished
+from lambdas.writes import PutLabel, StoredLabel, Write
 from stream_features.entity_event import EntityEvent, FraudEntry
 from stream_features.label import Label, LabelSource
 from stream_features.label_history import LabelReport

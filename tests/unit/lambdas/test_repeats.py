@@ -9,8 +9,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambdas.ports import Write
 from lambdas.repeats import alerted_effect, claim_effect, recorded_effect
+from lambdas.writes import Write
 from stream_features.codec import unpack
 from stream_features.decision import StreamPosition, decode_decision
 from stream_features.transaction import Transaction, payload_sha256

@@ -11,8 +11,10 @@ from lambdas.budget import Budget
 from lambdas.commit import Committer
 from lambdas.judging import Judge
 from lambdas.policy import Lists, Policy, Rule
-from lambdas.ports import ConditionFailed, ListedEntity, ReplaceDecision, RescorePorts, StoredDecision
+from lambdas.port_sets import RescorePorts
+from lambdas.ports import ConditionFailed, ListedEntity
 from lambdas.rescoring import AT_ONCE, RescoreOutcome, Rescoring
+from lambdas.writes import ReplaceDecision, StoredDecision
 from stream_features.decision import Decision, decode_decision
 from stream_features.errors import ContractMismatch, PortFailure
 from stream_features.feature_sets import feature_set

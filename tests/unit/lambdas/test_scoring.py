@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from lambdas.ports import ConditionFailed, NotPublished, PutDecision, PutState, StoredDecision, StoredState, Write
+from lambdas.ports import ConditionFailed, NotPublished
+from lambdas.writes import PutDecision, PutState, StoredDecision, StoredState, Write
 from stream_features.codec import unpack
 from stream_features.currency import base_amount
 from stream_features.decision import Decision, decode_decision

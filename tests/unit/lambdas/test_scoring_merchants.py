@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from lambdas.ports import NotPublished, StoredState
+from lambdas.ports import NotPublished
+from lambdas.writes import StoredState
 from stream_features.currency import base_amount
 from stream_features.decision import decode_decision
 from stream_features.entity_event import EntityEvent
