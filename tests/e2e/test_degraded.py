@@ -1,9 +1,13 @@
-"""The endpoint hangs and dies: rules decide alone after the policy's patience; then every decision gets its score."""
+"""The endpoint hangs and dies: rules decide alone after the policy's patience; then every decision gets its score.
+
+With both engines: what scores differs, what outlasts an outage is shared.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from lambdas.adapters.ssm import KEPT_FOR_S
 from producers.files import read_transactions
 from stream_features.decision import Decision
 from stream_features.transaction import Transaction
+from tests.e2e.conftest import Start
 from tests.e2e.driver import Installation, publish_all, settled, stored_decisions
 from tests.e2e.judge import bits, feature_mismatches, features_of_the_card, score_mismatches
 from tests.e2e.test_first_path import released_artifact
@@ -47,12 +52,16 @@ class Scene:
     final: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def scene(own_installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    # it takes the endpoint down, so it has a pipeline to itself
-    folder = tmp_path_factory.mktemp("degraded")
+@pytest.fixture(scope="module", params=["lambda", "flink"])
+def scene(request: pytest.FixtureRequest, start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """It takes the endpoint down, so it has a pipeline to itself."""
+    with start(engine=request.param) as installed:
+        yield _played(installed, tmp_path_factory.mktemp("degraded"))
+
+
+def _played(installation: Installation, folder: Path) -> Scene:
     file, policy = folder / "transactions.csv", folder / "policy.json"
-    own_installation.run("simulate", 2 * PART, "--seed", 23, "--days", 2, "--out", file)
+    installation.run("simulate", 2 * PART, "--seed", 23, "--days", 2, "--out", file)
     transactions = [row.transaction for row in read_transactions(file)]
     cut = iso_utc(transactions[PART].event_time_ms)
     document = {
@@ -64,27 +73,27 @@ def scene(own_installation: Installation, tmp_path_factory: pytest.TempPathFacto
         "examples": [{"name": "down", "expect": "review", "score": None, "transaction": {"country": "US"}}],
     }
     policy.write_text(json.dumps(document))
-    own_installation.run("policy", "activate", policy)
+    installation.run("policy", "activate", policy)
     time.sleep(KEPT_FOR_S + 1)
-    pipeline = own_installation.pipeline()
+    pipeline = installation.pipeline()
 
     servers = victims.endpoint_servers(pipeline)
     assert servers
     with victims.stopped(servers):
         down_at_ms = time.time_ns() // 1_000_000
-        publish_all(own_installation, transactions[:PART])
-        status = settled(own_installation, PART)
+        publish_all(installation, transactions[:PART])
+        status = settled(installation, PART)
         degraded = stored_decisions(pipeline)
-        explained = own_installation.run("explain", transactions[0].transaction_id)
+        explained = installation.run("explain", transactions[0].transaction_id)
         victims.kill(servers)  # the host starts another one
     while not _answers(pipeline):  # until then whatever comes is degraded at once
         assert time.time_ns() // 1_000_000 - down_at_ms < MOST_DOWN_MS, "the endpoint did not come back"
         time.sleep(0.1)
-    own_installation.run("publish", file, "--from", cut, "--wait")
+    installation.run("publish", file, "--from", cut, "--wait")
     later = {key: one for key, one in stored_decisions(pipeline).items() if key not in degraded}
-    rescored = json.loads(own_installation.run("rescore", "--json"))
+    rescored = json.loads(installation.run("rescore", "--json"))
     return Scene(
-        own_installation,
+        installation,
         folder,
         transactions,
         down_at_ms,
@@ -94,7 +103,7 @@ def scene(own_installation: Installation, tmp_path_factory: pytest.TempPathFacto
         later,
         rescored,
         stored_decisions(pipeline),
-        own_installation.status(),
+        installation.status(),
     )
 
 
