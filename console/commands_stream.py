@@ -107,7 +107,7 @@ def publish_command(
 @click.command("score")
 @click.argument("file", type=click.File("rb"))
 @click.option("--publish", is_flag=True, help="Have the API publish the transactions as well.")
-@click.option("--budget-ms", type=int, default=None, help="Within which the API answers (2500 to 25000).")
+@click.option("--budget-ms", type=int, default=None, help="Within which the API answers (1500 to 25000).")
 @click.option("--url", default=None, help="Of a deployed API (output ScoreApiUrl), with your own AWS credentials.")
 @exit_codes
 def score_command(file: BinaryIO, publish: bool, budget_ms: int | None, url: str | None) -> None:

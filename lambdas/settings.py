@@ -112,10 +112,10 @@ class ScoreApiSettings(ScoringSettings):
     engine: str
     lake_bucket: str = ""  # a request that breaks the contract is refused; nothing of it is quarantined
     quarantine_queue_url: str = ""
-    connect_timeout_s: float = 0.5
-    read_timeout_s: float = 1.5
-    endpoint_connect_timeout_s: float = 0.5
-    endpoint_read_timeout_s: float = 1.5
+    connect_timeout_s: float = 0.25
+    read_timeout_s: float = 0.75
+    endpoint_connect_timeout_s: float = 0.25
+    endpoint_read_timeout_s: float = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,7 @@ class ScoreClient:
         Args:
             transaction: an instance, or a mapping with the contract's field names.
             publish: whether the API publishes it as well; None: only as the engine needs it.
-            budget_ms: within which the API answers (2,500 to 25,000).
+            budget_ms: within which the API answers (1,500 to 25,000).
 
         Raises:
             MalformedRecord: the transaction breaks its contract, or another one was decided under its id.

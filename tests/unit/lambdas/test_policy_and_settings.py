@@ -128,7 +128,7 @@ def test_each_function_reads_its_own_settings() -> None:
     )
     api = ScoreApiSettings.from_env(SCORE_API_ENVIRONMENT)
     assert (api.engine, api.transactions_stream) == ("lambda", "transactions_stream")
-    assert api.longest_call_ms + API_STOPS_BEFORE_MS <= LEAST_BUDGET_MS
+    assert api.longest_call_ms + API_STOPS_BEFORE_MS + 400 <= LEAST_BUDGET_MS  # what the first calls may take
     labels = LabelSettings.from_env(LABELS_ENVIRONMENT)
     assert (labels.entity_events_stream, labels.label_ttl_days) == ("entity_events_stream", 120)
     assert labels.longest_call_ms == 4_000
