@@ -32,6 +32,7 @@ class _ByModule(LoadScopeScheduling):  # type: ignore[misc]  # xdist publishes n
         return nodeid.partition("::")[0]
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByModule:
     config.option.loadscopereorder = False  # the order is ours, below
     return _ByModule(config, log)
