@@ -7,6 +7,7 @@ Everything in this folder runs in LocalStack's own virtual environment, against 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,18 @@ def keep_children_in_our_group() -> None:
 
     # `run.run` asks these two only whether a child shall get a session of its own.
     run.is_linux = run.is_mac_os = lambda: False
+
+
+@hooks.on_infra_start()
+def keep_objects_in_a_folder_of_our_own() -> None:
+    """Keep what S3 holds below TMPDIR.
+
+    LocalStack keeps it in one folder of the machine: of two that run at once, the first that stops takes the buckets of
+    the other with it.
+    """
+    from localstack.services.s3 import provider
+
+    provider.DEFAULT_S3_TMP_DIR = tempfile.mkdtemp(prefix="s3-")
 
 
 @hooks.on_infra_start(should_load=completes_localstack)
