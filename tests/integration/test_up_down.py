@@ -16,7 +16,7 @@ import pytest
 from console.deployment.build import SAM
 from local.activation import activate_model
 from local.processes import processes_of_run
-from local.run import CHECKOUT, RunFailed, RunState, client, load_run, read_record
+from local.run import CHECKOUT, RunFailed, RunRecord, RunState, client, load_run, read_record
 from local.starter_model import starter_artifact
 from local.up import down, up
 from model.artifact import ARTIFACT_NAME, Artifact, Manifest, model_version, pack_artifact, read_artifact
@@ -250,15 +250,20 @@ def test_a_model_that_cannot_be_served_fails_up_with_the_reason(folder: Path, tm
     assert load_run(folder) is None
 
 
-def test_ctrl_c_while_it_starts_leaves_nothing(folder: Path) -> None:
-    starting = subprocess.Popen(
-        [sys.executable, "-c", "from local.up import up; up()"],
+def begin(folder: Path, *arguments: str, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """A Python of its own that brings a run up in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
         cwd=CHECKOUT,
         env={**os.environ, "FRAUDSTREAM_STATE": str(folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
     )
+
+
+def record_once_it_starts(folder: Path) -> RunRecord:
+    """The record of a run whose AWS has been started and that is not up yet."""
 
     def started() -> bool:
         record = read_record(folder)
@@ -267,6 +272,12 @@ def test_ctrl_c_while_it_starts_leaves_nothing(folder: Path) -> None:
     eventually(started, folder)
     record = read_record(folder)
     assert record is not None
+    return record
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(folder: Path) -> None:
+    starting = begin(folder, "-c", "from local.up import up; up()")
+    record = record_once_it_starts(folder)
     living = processes_of_run(record.run_id, record.supervisor_pid)
     starting.send_signal(signal.SIGINT)
     assert starting.wait(60) != 0
@@ -275,14 +286,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(folder: Path) -> None:
 
 
 def test_ctrl_c_in_the_foreground_takes_the_run_down(folder: Path) -> None:
-    staying = subprocess.Popen(
-        [sys.executable, "-m", "console", "up", "--foreground"],
-        cwd=CHECKOUT,
-        env={**os.environ, "FRAUDSTREAM_STATE": str(folder)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    staying = begin(folder, "-m", "console", "up", "--foreground")
     eventually(lambda: load_run(folder) is not None, folder, timeout_s=300.0)
     run = load_run(folder)
     assert run is not None
@@ -295,22 +299,8 @@ def test_ctrl_c_in_the_foreground_takes_the_run_down(folder: Path) -> None:
 
 
 def test_down_stops_a_run_that_is_still_starting(folder: Path) -> None:
-    starting = subprocess.Popen(
-        [sys.executable, "-c", "from local.up import up; up()"],
-        cwd=CHECKOUT,
-        env={**os.environ, "FRAUDSTREAM_STATE": str(folder)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-    def started() -> bool:
-        record = read_record(folder)
-        return record is not None and "aws" in record.parts
-
-    eventually(started, folder)
-    record = read_record(folder)
-    assert record is not None
+    starting = begin(folder, "-c", "from local.up import up; up()", stderr=subprocess.PIPE)
+    record = record_once_it_starts(folder)
     down(state_dir=folder)
     _, said = starting.communicate(timeout=60)
     assert starting.returncode != 0

@@ -104,7 +104,7 @@ def test_what_could_not_be_read_ahead_is_read_when_it_is_needed(table: FakeTable
     assert own.calls == [["card#a"], ["card#b"]][: 2 if table.fails else 1]
 
 
-def test_an_answer_that_breaks_off_is_no_answer(table: FakeTable) -> None:
+def test_an_answer_that_breaks_off_is_no_answer() -> None:
     class Broken(FakeTable):
         def batch_get_item(self, RequestItems: dict[str, Any]) -> dict[str, Any]:
             return {}
@@ -114,7 +114,7 @@ def test_an_answer_that_breaks_off_is_no_answer(table: FakeTable) -> None:
     assert histories(ahead, own, ["a"]) == [b"card#a"]
 
 
-def test_an_error_of_ours_is_not_swallowed(table: FakeTable) -> None:
+def test_an_error_of_ours_is_not_swallowed() -> None:
     class Wrong(FakeTable):
         def batch_get_item(self, RequestItems: dict[str, Any]) -> dict[str, Any]:
             raise ZeroDivisionError
